@@ -749,15 +749,19 @@ func (b *builder) checkNeedsClient(option string, value any) {
 
 func (b *builder) checkExtra(extra map[string]any, writtenBy map[string]string) {
 	for _, key := range sortedKeys(extra) {
-		quoted := quote(key)
-		if writer := writtenBy[key]; writer != "" {
-			b.problem("clientExtra: has the key " + quoted + ", which the option " + writer + " writes; remove it here, or that option")
-		} else if key == "m.server" {
-			b.problem("clientExtra: has the key " + quoted + ", which belongs in the server document; write the option server=matrix.example.com:443 instead")
-		} else if key == keyHomeserver {
-			b.problem("clientExtra: has the key " + quoted + "; write the option client=https://matrix.example.com instead")
-		} else if !strings.Contains(strings.Trim(key, "."), ".") {
-			b.problem("clientExtra: has the key " + quoted + ", which has no namespace; write it with one, as in io.element.e2ee or org.example.key")
+		problem := ""
+		switch {
+		case writtenBy[key] != "":
+			problem = ", which the option " + writtenBy[key] + " writes; remove it here, or that option"
+		case key == "m.server":
+			problem = ", which belongs in the server document; write the option server=matrix.example.com:443 instead"
+		case key == keyHomeserver:
+			problem = "; write the option client=https://matrix.example.com instead"
+		case !strings.Contains(strings.Trim(key, "."), "."):
+			problem = ", which has no namespace; write it with one, as in io.element.e2ee or org.example.key"
+		}
+		if problem != "" {
+			b.problem("clientExtra: has the key " + quote(key) + problem)
 		}
 	}
 	if value, ok := extra[keyIdentityServer]; ok && writtenBy[keyIdentityServer] == "" {

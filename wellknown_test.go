@@ -7,6 +7,7 @@ import (
 	"go/parser"
 	"go/token"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"reflect"
 	"regexp"
@@ -80,8 +81,7 @@ func TestForwardingHandsOverTheSameObjects(t *testing.T) {
 
 	type writer struct{ http.ResponseWriter }
 	rw := &writer{}
-	req, err := http.NewRequest(http.MethodGet, "http://example.com/_matrix/client/versions", nil)
-	require.NoError(t, err)
+	req := httptest.NewRequest(http.MethodGet, "/_matrix/client/versions", nil)
 	handler.ServeHTTP(rw, req)
 	assert.Same(t, rw, gotWriter)
 	assert.Same(t, req, gotRequest)

@@ -2,10 +2,13 @@
 // Dendrite in place of Continuwuity's image.
 //
 //	go -C demo run .
+//
+// With -build it only builds both, for the tests.
 package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -21,9 +24,10 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Stdout); err != nil && ctx.Err() == nil {
+	ctx, _ := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	onlyBuild := flag.Bool("build", false, "build Traefik and the homeserver, and exit")
+	flag.Parse()
+	if err := run(ctx, os.Stdout, *onlyBuild); err != nil && ctx.Err() == nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
@@ -32,25 +36,26 @@ func main() {
 // homeserverPort is that of the label loadbalancer.server.port.
 const homeserverPort = "8008"
 
-func run(ctx context.Context, out io.Writer) error {
+func run(ctx context.Context, out io.Writer, onlyBuild bool) error {
 	project, err := stack.Load(ctx, filepath.Join(tools.Dir(), "docker-compose.yml"))
 	if err != nil {
 		return err
 	}
 	domain, host, port := project.Environment["DOMAIN"], project.Environment["MATRIX_HOST"], project.Environment["PORT"]
-	if err := stack.CheckFree(port, "Traefik (PORT in demo/.env)"); err != nil {
-		return err
+	if !onlyBuild { // before the minutes that building takes
+		if err := stack.CheckFree(port, "Traefik (PORT in demo/.env)"); err != nil {
+			return err
+		}
+		if err := stack.CheckFree(homeserverPort, "the homeserver"); err != nil {
+			return err
+		}
 	}
-	if err := stack.CheckFree(homeserverPort, "the homeserver"); err != nil {
-		return err
-	}
-
 	traefik, err := tools.Traefik(ctx, out)
 	if err != nil {
 		return err
 	}
 	dendrite, err := tools.Dendrite(ctx, out)
-	if err != nil {
+	if err != nil || onlyBuild {
 		return err
 	}
 
@@ -101,7 +106,7 @@ Answered by the plugin, on the base domain:
 		fmt.Fprintf(out, "\nStopping Traefik and the homeserver.\n")
 		return nil
 	case <-proxy.Ended():
-		return fmt.Errorf("Traefik ended by itself\n%s", logs)
+		return fmt.Errorf("the Traefik process ended by itself\n%s", logs)
 	case <-homeserver.Ended():
 		return fmt.Errorf("the homeserver ended by itself\n%s", logs)
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -64,10 +63,4 @@ func labels(middleware string, options []string) map[string]string {
 		labels["traefik.http.middlewares."+middleware+".plugin.wellknown."+name] = value
 	}
 	return labels
-}
-
-func TestMain(m *testing.M) {
-	// The environment of the tests must not reach the Docker client inside Traefik.
-	os.Unsetenv("DOCKER_HOST")
-	os.Exit(m.Run())
 }

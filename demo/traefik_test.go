@@ -100,11 +100,26 @@ func launch(t *testing.T, containers []stack.Container, router string, environme
 	flags = append(flags[:len(flags):len(flags)], "--entrypoints.web.address="+r.web, "--entrypoints.websecure.address="+r.websecure,
 		"--entrypoints.traefik.address="+r.api, "--api.insecure=true", "--log.nocolor=true",
 		"--providers.docker.exposedbydefault=false")
+	r.start(t, binary, router, flags, environment)
+	return r
+}
+
+// launchFile starts Traefik with a static configuration in a file, which excludes flags.
+func launchFile(t *testing.T, static, web, api string, environment []string) *running {
+	t.Helper()
+	binary, err := tools.Traefik(t.Context(), t.Output())
+	require.NoError(t, err)
+	r := &running{web: web, api: api, log: &buffer{}}
+	r.start(t, binary, "continuwuity@file", []string{"--configfile=" + static}, environment)
+	return r
+}
+
+func (r *running) start(t *testing.T, binary, router string, flags, environment []string) {
+	t.Helper()
 	process, err := stack.StartTraefik(binary, r.log, r.docker, flags, environment...)
 	require.NoError(t, err)
 	t.Cleanup(process.Stop)
 	require.NoError(t, process.Wait(t.Context(), r.api, "localhost", "/api/http/routers/"+router, http.StatusOK), r.log)
-	return r
 }
 
 // router is what Traefik's API, and so its dashboard, tells of a router.

@@ -16,7 +16,7 @@ func StartHomeserver(program func(string) string, log io.Writer, domain, port st
 	}
 	config, err := configure(program, dir, domain)
 	if err != nil {
-		os.RemoveAll(dir)
+		_ = os.RemoveAll(dir)
 		return nil, err
 	}
 	return start(dir, log, nil, program("dendrite"), "-config", config,

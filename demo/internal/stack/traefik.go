@@ -37,9 +37,9 @@ func StartTraefik(binary string, log io.Writer, docker *Docker, flags []string, 
 		return nil, err
 	}
 	if docker != nil {
-		flags = append(flags[:len(flags):len(flags)], "--providers.docker.endpoint="+docker.endpoint)
+		flags = append(flags[:len(flags):len(flags)], "--providers.docker.endpoint="+docker.endpoint,
+			"--global.checknewversion=false", "--global.sendanonymoususage=false")
 	}
-	flags = append(flags, "--global.checknewversion=false", "--global.sendanonymoususage=false")
 	return start(dir, log, environment, binary, flags...)
 }
 
@@ -67,7 +67,7 @@ func start(dir string, log io.Writer, environment []string, program string, args
 	cmd.Env = append(os.Environ(), environment...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
-		os.RemoveAll(dir)
+		_ = os.RemoveAll(dir)
 		return nil, err
 	}
 	p := &Process{cmd: cmd, dir: dir, done: make(chan struct{})}
@@ -125,8 +125,11 @@ func Get(ctx context.Context, address, host, path string) (*http.Response, error
 		return nil, err
 	}
 	request.Host = host
-	return http.DefaultClient.Do(request)
+	return client.Do(request)
 }
+
+// client shows redirects instead of following them.
+var client = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 
 // CheckFree tells whether a port of the loopback interface can be listened on.
 func CheckFree(port, what string) error {

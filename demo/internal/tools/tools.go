@@ -70,7 +70,7 @@ func build(ctx context.Context, progress io.Writer, name, ldflags string) (strin
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(unfinished)
+	defer func() { _ = os.RemoveAll(unfinished) }()
 	fmt.Fprintf(progress, "building %s, once; the first time takes minutes\n", name)
 	cmd := exec.CommandContext(ctx, "go", "build", "-v", "-o", unfinished+string(filepath.Separator), "-ldflags", ldflags, "tool")
 	cmd.Dir = module
