@@ -40,6 +40,8 @@ func StartTraefik(binary string, log io.Writer, docker *Docker, flags []string, 
 		flags = append(flags[:len(flags):len(flags)], "--providers.docker.endpoint="+docker.endpoint,
 			"--global.checknewversion=false", "--global.sendanonymoususage=false")
 	}
+	// The provider's client would follow these instead of its endpoint.
+	environment = append(environment[:len(environment):len(environment)], "DOCKER_HOST=", "DOCKER_CERT_PATH=")
 	return start(dir, log, environment, binary, flags...)
 }
 
