@@ -29,6 +29,12 @@ func Dendrite(ctx context.Context, progress io.Writer) (func(name string) string
 	return func(name string) string { return filepath.Join(dir, name+exe) }, err
 }
 
+// Compose builds the docker compose command, as a plugin of the docker command, and returns its path.
+func Compose(ctx context.Context, progress io.Writer) (string, error) {
+	dir, err := build(ctx, progress, "compose", "-s -w -X github.com/docker/compose/v2/internal.Version=v2.40.3")
+	return filepath.Join(dir, "cmd"+exe), err
+}
+
 var exe = map[string]string{"windows": ".exe"}[runtime.GOOS]
 
 // Dir is the folder demo/ of this checkout.
