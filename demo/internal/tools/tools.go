@@ -35,6 +35,12 @@ func Compose(ctx context.Context, progress io.Writer) (string, error) {
 	return filepath.Join(dir, "cmd"+exe), err
 }
 
+// Caddy builds the server that the benchmarks compare with, and returns the program's path.
+func Caddy(ctx context.Context, progress io.Writer) (string, error) {
+	dir, err := build(ctx, progress, "caddy", "-s -w")
+	return filepath.Join(dir, "caddy"+exe), err
+}
+
 var exe = map[string]string{"windows": ".exe"}[runtime.GOOS]
 
 // Dir is the folder demo/ of this checkout.
