@@ -38,6 +38,18 @@ func label(labels ...string) string {
 	return override
 }
 
+// becomes waits until a document is another one, and checks it.
+func (p *project) becomes(t *testing.T, host, path, want string) {
+	t.Helper()
+	var last *answer
+	require.Eventually(t, func() bool {
+		var err error
+		last, err = p.get(t.Context(), host, path)
+		return err == nil && last.body == want
+	}, time.Minute, 50*time.Millisecond, "%s%s does not become %s", host, path, want)
+	checkDocument(t, last, want)
+}
+
 // checkDocument looks at an answer as a reader of the document does.
 func checkDocument(t *testing.T, got *answer, want string) {
 	t.Helper()
@@ -92,10 +104,7 @@ func TestDemoStack(t *testing.T) {
 	t.Run("another label", func(t *testing.T) {
 		changed := p.with(t, label(option+"server=other.example.org:8448"))
 		changed.compose(t, "up", "--detach")
-		require.Eventually(t, func() bool {
-			got, err := p.get(t.Context(), domain, "/.well-known/matrix/server")
-			return err == nil && got.body == `{"m.server":"other.example.org:8448"}`
-		}, time.Minute, 50*time.Millisecond)
+		p.becomes(t, domain, "/.well-known/matrix/server", `{"m.server":"other.example.org:8448"}`)
 		assert.NotEqual(t, homeserver, changed.inspect(t, "continuwuity", "{{.Id}}"), "made again with its label")
 		assert.Equal(t, traefik, changed.inspect(t, "traefik", state), "not touched")
 	})
@@ -108,7 +117,7 @@ func TestDemoStack(t *testing.T) {
 		assert.Contains(t, wrong, `server='https://`+host+`': is a URL, but other servers want only host and port; write server=`+host+`:443" entryPointName=web routerName=continuwuity@docker`, log)
 
 		p.compose(t, "up", "--detach")
-		checkDocument(t, p.eventually(t, domain, "/.well-known/matrix/server", http.StatusOK), `{"m.server":"`+host+`:`+p.port+`"}`)
+		p.becomes(t, domain, "/.well-known/matrix/server", `{"m.server":"`+host+`:`+p.port+`"}`)
 		assert.Equal(t, traefik, p.inspect(t, "traefik", state), "not touched")
 		p.eventually(t, host, "/_matrix/client/versions", http.StatusOK)
 	})

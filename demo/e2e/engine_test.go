@@ -193,7 +193,7 @@ type project struct {
 }
 
 // newProject has a name and a port of its own, so that a demo that somebody runs is left alone.
-func newProject(t *testing.T, name string, files ...string) *project {
+func newProject(t *testing.T, name, file string, environment ...string) *project {
 	t.Helper()
 	needEngine(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -201,12 +201,12 @@ func newProject(t *testing.T, name string, files ...string) *project {
 	_, port, err := net.SplitHostPort(listener.Addr().String())
 	require.NoError(t, err)
 	require.NoError(t, listener.Close())
-	p := &project{name: "wellknown-e2e-" + name, port: port, files: files, environment: []string{"PORT=" + port}}
+	p := &project{name: "wellknown-e2e-" + name, port: port, files: []string{file}, environment: append([]string{"PORT=" + port}, environment...)}
 	p.speak("http", nil)
 	p.down(t) // what an interrupted test left
 	t.Cleanup(func() {
 		if t.Failed() {
-			output, _ := p.run(context.Background(), nil, "logs", "--tail", "50", "--no-color")
+			output, _ := p.run(context.Background(), "logs", "--tail", "50", "--no-color")
 			t.Log(output)
 		}
 		p.down(t)
@@ -224,14 +224,14 @@ func (p *project) with(t *testing.T, override string) *project {
 	return &other
 }
 
-func (p *project) run(ctx context.Context, environment []string, args ...string) (string, error) {
+func (p *project) run(ctx context.Context, args ...string) (string, error) {
 	all := []string{"compose", "--project-name", p.name}
 	for _, file := range p.files {
 		all = append(all, "--file", file)
 	}
 	cmd := exec.CommandContext(ctx, "docker", append(all, args...)...)
 	cmd.Env = append(os.Environ(), "DOCKER_CONFIG="+docker.config)
-	cmd.Env = append(append(cmd.Env, p.environment...), environment...)
+	cmd.Env = append(cmd.Env, p.environment...)
 	output, err := cmd.CombinedOutput()
 	return string(output), err
 }
@@ -241,7 +241,7 @@ func (p *project) compose(t *testing.T, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	output, err := p.run(ctx, nil, args...)
+	output, err := p.run(ctx, args...)
 	require.NoError(t, err, "docker compose %s: %s", strings.Join(args, " "), output)
 	return output
 }
@@ -259,7 +259,7 @@ func (p *project) down(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	output, err := p.run(ctx, nil, "down", "--volumes", "--remove-orphans", "--timeout", "5")
+	output, err := p.run(ctx, "down", "--volumes", "--remove-orphans", "--timeout", "5")
 	require.NoError(t, err, output)
 }
 

@@ -27,9 +27,6 @@ func run() error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	if err := os.Chdir(dir); err != nil { // the configuration names its key without a folder
-		return err
-	}
 	config := filepath.Join(dir, "dendrite.yaml")
 	// Its key is what others know it by: made once, and kept with the database.
 	if _, err := os.Stat(config); errors.Is(err, fs.ErrNotExist) {
@@ -57,14 +54,16 @@ func configure(dir string) error {
 	if err := yaml.Unmarshal(content, &all); err != nil {
 		return err
 	}
-	federation, ok := all["federation_api"].(map[string]any)
-	if !ok {
-		return errors.New("the configuration has no federation_api")
+	global, ok := all["global"].(map[string]any)
+	federation, too := all["federation_api"].(map[string]any)
+	if !ok || !too {
+		return errors.New("the configuration is not what generate-config used to write")
 	}
-	federation["deny_networks"] = []string{}    // Docker's networks are private ones
-	federation["key_perspectives"] = []string{} // matrix.org is not there
+	global["private_key"] = filepath.Join(dir, "matrix_key.pem") // wherever a tool is run
+	federation["deny_networks"] = []string{}                     // Docker's networks are private ones
+	federation["key_perspectives"] = []string{}                  // matrix.org is not there
 	federation["prefer_direct_fetch"] = true
-	all["logging"] = []map[string]string{{"type": "std", "level": "info"}}
+	all["logging"] = []map[string]string{{"type": "std", "level": "warn"}}
 	content, err = yaml.Marshal(all)
 	if err != nil {
 		return err
