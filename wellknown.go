@@ -176,18 +176,21 @@ func New(_ context.Context, next http.Handler, config *Config, _ string) (handle
 		next = notFoundBelowPrefix(next)
 	}
 	known := map[string]bool{}
-	for path := range documents {
+	mux := http.NewServeMux()
+	for path, document := range documents {
 		known[path] = true
+		mux.HandleFunc("GET "+path, get(document)) // and HEAD
+		mux.HandleFunc("OPTIONS "+path, preflight)
+		mux.HandleFunc(path, methodNotAllowed)
 	}
-	answer := func(rw http.ResponseWriter, req *http.Request) {
-		documents[req.URL.Path].serve(rw, req, next)
-	}
+	mux.Handle("/", next) // the path had a %2F, which is not a slash
 
-	// Every Matrix request passes here, and in Yaegi whatever is written in a function costs an
-	// allocation at each call, reached or not. So this one holds a look-up, two calls and no more.
+	// Every Matrix request passes here. Yaegi makes room, at each call of a function, for whatever
+	// is written in it, so this one has nothing that is not needed to forward. It can't be left to
+	// the mux, which is compiled: it redirects paths such as //. See demo/bench/README.md.
 	return http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
 		if known[req.URL.Path] {
-			answer(rw, req)
+			mux.ServeHTTP(rw, req)
 			return
 		}
 		next.ServeHTTP(rw, req)
@@ -197,11 +200,11 @@ func New(_ context.Context, next http.Handler, config *Config, _ string) (handle
 // notFoundBelowPrefix answers 404 where a homeserver would have.
 func notFoundBelowPrefix(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
-		if !strings.HasPrefix(req.URL.EscapedPath(), prefix) {
-			next.ServeHTTP(rw, req)
+		if strings.HasPrefix(req.URL.EscapedPath(), prefix) {
+			refuse(rw, http.StatusNotFound, notFoundBody)
 			return
 		}
-		refuse(rw, req, http.StatusNotFound, notFound)
+		next.ServeHTTP(rw, req)
 	})
 }
 
@@ -215,8 +218,8 @@ var (
 	allowedHeaders = []string{"X-Requested-With, Content-Type, Authorization"}
 	preflightAge   = []string{"86400"}
 
-	methodNotAllowed = []byte(`{"errcode":"M_UNRECOGNIZED","error":"This document can only be read: use GET."}`)
-	notFound         = []byte(`{"errcode":"M_NOT_FOUND","error":"There is no such document here."}`)
+	methodNotAllowedBody = []byte(`{"errcode":"M_UNRECOGNIZED","error":"This document can only be read: use GET."}`)
+	notFoundBody         = []byte(`{"errcode":"M_NOT_FOUND","error":"There is no such document here."}`)
 )
 
 // document is an answer, ready to be sent.
@@ -227,68 +230,55 @@ type document struct {
 	cacheControl []string
 }
 
-// serve answers what nearly all requests are, and leaves the rest to others, for the same reason as New.
-func (d *document) serve(rw http.ResponseWriter, req *http.Request, next http.Handler) {
-	if req.Method != http.MethodGet || req.URL.RawPath != "" || req.Header["If-None-Match"] != nil {
-		d.serveOther(rw, req, next)
-		return
-	}
-	// Assigned, not added: a header that is there already is not sent twice.
-	header := rw.Header()
-	header["Access-Control-Allow-Origin"] = anyOrigin
-	header["X-Content-Type-Options"] = nosniff
-	header["Cache-Control"] = d.cacheControl
-	header["Etag"] = d.etag
-	header["Content-Type"] = contentType
-	header["Content-Length"] = d.length
-	_, _ = rw.Write(d.body)
-}
-
-func (d *document) serveOther(rw http.ResponseWriter, req *http.Request, next http.Handler) {
-	if req.URL.RawPath != "" && req.URL.RawPath != req.URL.Path { // %2F is not a slash
-		next.ServeHTTP(rw, req)
-		return
-	}
-	header := rw.Header()
-	header["Access-Control-Allow-Origin"] = anyOrigin
-	header["X-Content-Type-Options"] = nosniff
-	switch req.Method {
-	case http.MethodGet, http.MethodHead:
-		header["Cache-Control"] = d.cacheControl
-		header["Etag"] = d.etag
-		if matches(req.Header["If-None-Match"], d.etag[0]) {
+// get serves a document; the server keeps the body to itself if the method is HEAD.
+// Headers are assigned, not added: one that is there already is not sent twice.
+func get(d *document) http.HandlerFunc {
+	body, length, etag, cacheControl := d.body, d.length, d.etag, d.cacheControl // cheaper than fields, in Yaegi
+	return func(rw http.ResponseWriter, req *http.Request) {
+		header := rw.Header()
+		header["Access-Control-Allow-Origin"] = anyOrigin
+		header["X-Content-Type-Options"] = nosniff
+		header["Cache-Control"] = cacheControl
+		header["Etag"] = etag
+		if req.Header["If-None-Match"] != nil && matches(req, etag) {
 			rw.WriteHeader(http.StatusNotModified)
 			return
 		}
 		header["Content-Type"] = contentType
-		header["Content-Length"] = d.length
-		if req.Method == http.MethodGet {
-			_, _ = rw.Write(d.body)
-		}
-	case http.MethodOptions:
-		header["Access-Control-Allow-Methods"] = allowedMethods
-		header["Access-Control-Allow-Headers"] = allowedHeaders
-		header["Access-Control-Max-Age"] = preflightAge
-		rw.WriteHeader(http.StatusNoContent)
-	default:
-		header["Allow"] = allowedMethods
-		refuse(rw, req, http.StatusMethodNotAllowed, methodNotAllowed)
+		header["Content-Length"] = length
+		_, _ = rw.Write(body)
 	}
 }
 
-// matches tells whether an If-None-Match field names etag, by weak comparison (RFC 9110, 13.1.2).
-func matches(fields []string, etag string) bool {
-	for _, item := range strings.Split(strings.Join(fields, ","), ",") {
+// matches tells whether If-None-Match names the ETag, by weak comparison (RFC 9110, 13.1.2).
+func matches(req *http.Request, etag []string) bool {
+	for _, item := range strings.Split(strings.Join(req.Header["If-None-Match"], ","), ",") {
 		item = strings.TrimPrefix(strings.TrimSpace(item), "W/")
-		if item == etag || item == "*" {
+		if item == etag[0] || item == "*" {
 			return true
 		}
 	}
 	return false
 }
 
+// preflight tells a browser that pages of every origin may read (Fetch standard, CORS-preflight request).
+func preflight(rw http.ResponseWriter, _ *http.Request) {
+	header := rw.Header()
+	header["Access-Control-Allow-Origin"] = anyOrigin
+	header["X-Content-Type-Options"] = nosniff
+	header["Access-Control-Allow-Methods"] = allowedMethods
+	header["Access-Control-Allow-Headers"] = allowedHeaders
+	header["Access-Control-Max-Age"] = preflightAge
+	rw.WriteHeader(http.StatusNoContent)
+}
+
+func methodNotAllowed(rw http.ResponseWriter, _ *http.Request) {
+	rw.Header()["Allow"] = allowedMethods
+	refuse(rw, http.StatusMethodNotAllowed, methodNotAllowedBody)
+}
+
 // refuse sends a Matrix error (Client-Server API, standard error response) that nobody may keep.
-func refuse(rw http.ResponseWriter, req *http.Request, status int, body []byte) {
+func refuse(rw http.ResponseWriter, status int, body []byte) {
 	header := rw.Header()
 	header["Access-Control-Allow-Origin"] = anyOrigin
 	header["X-Content-Type-Options"] = nosniff
@@ -296,9 +286,7 @@ func refuse(rw http.ResponseWriter, req *http.Request, status int, body []byte) 
 	header["Content-Type"] = contentType
 	header["Content-Length"] = []string{strconv.Itoa(len(body))}
 	rw.WriteHeader(status)
-	if req.Method != http.MethodHead {
-		_, _ = rw.Write(body)
-	}
+	_, _ = rw.Write(body)
 }
 
 // build returns the documents by their paths.
@@ -531,21 +519,24 @@ func (b *builder) reject(option string, value any, text string) {
 			written = string(encoded)
 		}
 	}
-	b.problem(option + "=" + quote(written) + ": " + text)
+	b.problem(escape(option) + "=" + quote(written) + ": " + text)
 }
 
 func (b *builder) problem(line string) {
 	b.problems = append(b.problems, line)
 }
 
-// quote returns the value on one line, between single quotes: Traefik's log escapes double ones.
-func quote(value string) string {
+// quote puts the value between single quotes: Traefik's log escapes double ones.
+func quote(value string) string { return "'" + escape(value) + "'" }
+
+// escape returns the text on one line.
+func escape(text string) string {
 	const most = 200 // bytes; a whole document would hide what is said of it
-	if len(value) > most {
-		value = strings.ToValidUTF8(value[:most], "") + "…"
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + "…"
 	}
-	quoted := strconv.Quote(value)
-	return "'" + strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`) + "'"
+	quoted := strconv.Quote(text)
+	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
 }
 
 func sortedKeys(m map[string]any) []string {
