@@ -2,7 +2,9 @@ package wellknown_test
 
 import (
 	"context"
+	"errors"
 	"flag"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -27,7 +29,7 @@ import (
 func TestCases(t *testing.T) {
 	for _, c := range cases.All {
 		t.Run(c.Name, func(t *testing.T) {
-			handler, err := wellknown.New(context.Background(), cases.Echo, decode(t, c.Labels), "test")
+			handler, err := wellknown.New(context.Background(), cases.Echo, mustDecode(t, c.Labels), "test")
 			if c.Errors != nil {
 				require.Error(t, err)
 				assert.Equal(t, c.Errors, strings.Split(err.Error(), "\n"))
@@ -44,7 +46,7 @@ func TestCases(t *testing.T) {
 func TestNewIsRepeatable(t *testing.T) {
 	for _, c := range cases.All {
 		if c.Errors == nil {
-			config := decode(t, c.Labels)
+			config := mustDecode(t, c.Labels)
 			for range [2]int{} {
 				handler, err := wellknown.New(context.Background(), cases.Echo, config, "test")
 				require.NoError(t, err)
@@ -76,7 +78,7 @@ func TestForwardingHandsOverTheSameObjects(t *testing.T) {
 	var gotWriter http.ResponseWriter
 	var gotRequest *http.Request
 	next := http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) { gotWriter, gotRequest = rw, req })
-	handler, err := wellknown.New(context.Background(), next, decode(t, []string{"server=matrix.example.com:443"}), "test")
+	handler, err := wellknown.New(context.Background(), next, mustDecode(t, []string{"server=matrix.example.com:443"}), "test")
 	require.NoError(t, err)
 
 	type writer struct{ http.ResponseWriter }
@@ -91,40 +93,47 @@ var step = regexp.MustCompile(`[^.\[\]]+`)
 
 // decode does what Traefik's label parser and mapstructure do, as far as the table needs it.
 // That it does the same is shown by the table: there it meets the real ones.
-func decode(t *testing.T, labels []string) *wellknown.Config {
-	t.Helper()
+func decode(labels []string) (*wellknown.Config, error) {
 	config := wellknown.CreateConfig()
 	for _, label := range labels {
-		option, value, ok := strings.Cut(label, "=")
-		require.True(t, ok, label)
-		set(t, reflect.ValueOf(config).Elem(), step.FindAllString(option, -1), option, value)
+		option, value, _ := strings.Cut(label, "=")
+		if err := set(reflect.ValueOf(config).Elem(), step.FindAllString(option, -1), option, value); err != nil {
+			return nil, fmt.Errorf("%s: %w", label, err)
+		}
 	}
-	return config
+	return config, nil
 }
 
 // set follows the steps of an option's path, making what is not there yet.
-func set(t *testing.T, v reflect.Value, path []string, option, value string) {
-	t.Helper()
+func set(v reflect.Value, path []string, option, value string) error {
+	wrong := errors.New("not an option's path")
 	switch {
 	case v.Kind() == reflect.Struct:
-		field := v.FieldByNameFunc(func(name string) bool { return strings.EqualFold(name, path[0]) })
-		if !field.IsValid() {
-			unknown := v.FieldByName("Unknown")
-			if unknown.IsNil() {
-				unknown.Set(reflect.MakeMap(unknown.Type()))
-			}
-			set(t, unknown, path, option, value)
-			return
+		if len(path) == 0 {
+			return wrong
 		}
-		set(t, field, path[1:], option, value)
+		field := v.FieldByNameFunc(func(name string) bool { return strings.EqualFold(name, path[0]) })
+		if field.IsValid() {
+			return set(field, path[1:], option, value)
+		}
+		unknown := v.FieldByName("Unknown")
+		if unknown.IsNil() {
+			unknown.Set(reflect.MakeMap(unknown.Type()))
+		}
+		return set(unknown, path, option, value)
 	case v.Kind() == reflect.Slice && len(path) > 0:
 		index, err := strconv.Atoi(path[0])
-		require.NoError(t, err, option)
+		if err != nil || index < 0 || index > 99 {
+			return wrong
+		}
 		for v.Len() <= index {
 			v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
 		}
-		set(t, v.Index(index), path[1:], option, value)
+		return set(v.Index(index), path[1:], option, value)
 	case v.Kind() == reflect.Map:
+		if len(path) == 0 {
+			return wrong
+		}
 		if v.IsNil() {
 			v.Set(reflect.MakeMap(v.Type()))
 		}
@@ -137,21 +146,63 @@ func set(t *testing.T, v reflect.Value, path []string, option, value string) {
 			}
 		}
 		v.SetMapIndex(reflect.ValueOf(path[0]), reflect.ValueOf(below))
-	case v.Kind() == reflect.Slice:
+	case len(path) > 0:
+		return wrong
+	case v.Type() == reflect.TypeOf([]string{}):
 		if value != "" {
 			v.Set(reflect.ValueOf(strings.Split(value, ",")))
 		}
 	case v.Kind() == reflect.Bool:
 		parsed, err := strconv.ParseBool(value)
-		require.NoError(t, err, option)
 		v.SetBool(parsed)
+		return err
 	case v.Kind() == reflect.Int:
 		parsed, err := strconv.Atoi(value)
-		require.NoError(t, err, option)
 		v.SetInt(int64(parsed))
+		return err
+	case v.Kind() == reflect.Slice:
+		return wrong
 	default:
 		v.Set(reflect.ValueOf(value))
 	}
+	return nil
+}
+
+// FuzzConfiguration tries any labels. In demo/ the same is done in Yaegi, and compared.
+func FuzzConfiguration(f *testing.F) {
+	cases.SeedConfigurations(f)
+	f.Fuzz(func(t *testing.T, text string) {
+		labels := cases.Labels(text)
+		config, err := decode(labels)
+		if err != nil {
+			return
+		}
+		handler, err := wellknown.New(context.Background(), cases.Echo, config, "test")
+		cases.CheckNew(t, labels, handler, err)
+	})
+}
+
+// FuzzRequest tries any request.
+func FuzzRequest(f *testing.F) {
+	cases.SeedRequests(f)
+	handlers := []http.Handler{}
+	for _, labels := range [][]string{cases.Delegated, append(cases.Delegated, "standalone=true")} {
+		handler, err := wellknown.New(context.Background(), cases.Echo, mustDecode(f, labels), "test")
+		require.NoError(f, err)
+		handlers = append(handlers, handler)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, handler := range handlers {
+			cases.CheckRequest(t, handler, text)
+		}
+	})
+}
+
+func mustDecode(t testing.TB, labels []string) *wellknown.Config {
+	t.Helper()
+	config, err := decode(labels)
+	require.NoError(t, err)
+	return config
 }
 
 var update = flag.Bool("update", false, "write the README's table of options")

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -37,7 +38,10 @@ func TestCasesInterpreted(t *testing.T) {
 // interpret loads the plugin as Traefik does in local mode. All instances share one interpreter.
 func interpret(t testing.TB) *plugins.Builder {
 	t.Helper()
+	here, err := os.Getwd()
+	require.NoError(t, err)
 	t.Chdir(t.TempDir())
+	defer t.Chdir(here) // where fuzzing looks for its corpus
 	require.NoError(t, stack.Install(filepath.Join("plugins-local", "src", filepath.FromSlash(plugin))))
 	local := map[string]plugins.LocalDescriptor{"wellknown": {ModuleName: plugin}}
 	require.NoError(t, plugins.SetupLocalPlugins(local))

@@ -543,6 +543,7 @@ var All = []Case{
 	refuses("support.email=a@example.com", "support.email='a@example.com': there is no such option; did you mean supportEmail?"),
 	refuses("supportContact[0].email=a@example.com", "supportContact[0].email='a@example.com': there is no such option; did you mean supportContacts[n].email?"),
 	refuses("document.mautrix={}", "document.mautrix='{}': there is no such option; did you mean documents.<name>?"),
+	refuses("sev\ner\x01=x", `sev\ner\x01='x': there is no such option; did you mean server?`),
 	refuses("homeserver=x", "homeserver='x': there is no such option; did you mean server?"),
 	{
 		Name: "refuses an unknown option inside a contact, and one like no other",

@@ -88,6 +88,19 @@ func (e Exchange) do(t *testing.T, address, host string) (*http.Response, string
 	defer conn.Close()
 	require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
 
+	_, err = io.WriteString(conn, e.text(host))
+	require.NoError(t, err)
+
+	response, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: e.Method})
+	require.NoError(t, err)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	return response, string(body)
+}
+
+// text is the request as it is sent.
+func (e Exchange) text(host string) string {
 	request := e.Method + " " + e.Target + " HTTP/1.1\r\nHost: " + host + "\r\nConnection: close\r\nX-Test: 1\r\nX-Test: 2\r\n"
 	if e.Body != "" {
 		request += "Content-Length: " + length(e.Body) + "\r\n"
@@ -97,13 +110,5 @@ func (e Exchange) do(t *testing.T, address, host string) (*http.Response, string
 			request += header + "\r\n"
 		}
 	}
-	_, err = io.WriteString(conn, request+"\r\n"+e.Body)
-	require.NoError(t, err)
-
-	response, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: e.Method})
-	require.NoError(t, err)
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	require.NoError(t, err)
-	return response, string(body)
+	return request + "\r\n" + e.Body
 }
