@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -72,7 +70,7 @@ func container(t *testing.T, name string, options []string, behind *httptest.Ser
 type running struct {
 	web, websecure, api string // addresses
 	docker              *stack.Docker
-	log                 *buffer
+	log                 *stack.Log
 }
 
 type router struct {
@@ -91,7 +89,7 @@ func launch(t *testing.T, containers []stack.Container, router string, environme
 	t.Helper()
 	binary, err := tools.Traefik(t.Context(), t.Output())
 	require.NoError(t, err)
-	r := &running{web: freeAddress(t), websecure: freeAddress(t), api: freeAddress(t), log: &buffer{}}
+	r := &running{web: freeAddress(t), websecure: freeAddress(t), api: freeAddress(t), log: &stack.Log{}}
 	if containers != nil {
 		r.docker, err = stack.ServeDocker(containers...)
 		require.NoError(t, err)
@@ -109,7 +107,7 @@ func launchFile(t *testing.T, static, web, api string, environment []string) *ru
 	t.Helper()
 	binary, err := tools.Traefik(t.Context(), t.Output())
 	require.NoError(t, err)
-	r := &running{web: web, api: api, log: &buffer{}}
+	r := &running{web: web, api: api, log: &stack.Log{}}
 	r.start(t, binary, "continuwuity@file", []string{"--configfile=" + static}, environment)
 	return r
 }
@@ -151,22 +149,4 @@ func freeAddress(t *testing.T) string {
 	require.NoError(t, err)
 	defer listener.Close()
 	return listener.Addr().String()
-}
-
-// buffer is a log that can be read while it is written.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }

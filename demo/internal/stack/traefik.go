@@ -94,6 +94,9 @@ func (p *Process) Stop() {
 	_ = os.RemoveAll(p.dir)
 }
 
+// PID is the process's number.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Ended is closed when the process has ended by itself or was stopped.
 func (p *Process) Ended() <-chan struct{} { return p.done }
 
