@@ -47,12 +47,14 @@ bare.example.com.                       A     192.0.2.1
 // certified are the names and addresses that Traefik has a certificate for.
 var certified = []string{
 	"example.com", "matrix.example.com", "example.org", "matrix.example.org", "example.net", address6,
-	"with.example.com", "bare.example.com",
+	"app.example.edu", "with.example.com", "bare.example.com",
 }
 
 const (
-	inside    = "WELLKNOWN_REALWORLD" // the folder of the run; set in the namespaces
-	authority = "authority.pem"
+	inside      = "WELLKNOWN_REALWORLD" // the folder of the run; set in the namespaces
+	authority   = "authority.pem"
+	certificate = "certificate.pem"
+	key         = "key.pem"
 )
 
 // TestMain runs the tests in network, mount and process namespaces: ports below 1024 are free there,
@@ -152,13 +154,13 @@ func furnish(dir string) error {
 	if err != nil {
 		return err
 	}
-	certificate, key, err := ca.Issue(certified...)
+	certificatePEM, keyPEM, err := ca.Issue(certified...)
 	if err != nil {
 		return err
 	}
 	for name, content := range map[string][]byte{
-		authority: ca.PEM, "certificate.pem": certificate, "key.pem": key,
-		"tls.yml": []byte("tls:\n  stores:\n    default:\n      defaultCertificate:\n        certFile: " + dir + "/certificate.pem\n        keyFile: " + dir + "/key.pem\n"),
+		authority: ca.PEM, certificate: certificatePEM, key: keyPEM,
+		"tls.yml": fmt.Appendf(nil, "tls: {stores: {default: {defaultCertificate: {certFile: %s, keyFile: %s}}}}\n", file(certificate), file(key)),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			return err

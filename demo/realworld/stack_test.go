@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -158,4 +159,30 @@ func startHomeserver(t *testing.T, domain, port, account string) {
 	t.Cleanup(process.Stop)
 	require.NoError(t, process.Wait(t.Context(), "127.0.0.1:"+port, domain, "/_matrix/client/versions", http.StatusOK), log)
 	require.NoError(t, stack.CreateAccount(program, process, port, account, password), log)
+}
+
+// tlsFlags open port 443 with TLS.
+var tlsFlags = []string{"--entrypoints.websecure.address=:443", "--entrypoints.websecure.http.tls=true"}
+
+// everyDocument are options that fill every document, and everyBody is what they become.
+var (
+	everyDocument = []string{
+		"server=matrix.example.com:443", "client=https://matrix.example.com", "supportEmail=admin@example.com",
+		"policyServerPublicKey=6yhHGKhCiXTSEN2ksjV7kX_N6rBQZ3Xb-M7LlC6NS-s", `documents.mautrix={"fi.mau.bridges":[]}`,
+	}
+	everyBody = map[string]string{
+		"server":        `{"m.server":"matrix.example.com:443"}`,
+		"client":        `{"m.homeserver":{"base_url":"https://matrix.example.com/"},"org.matrix.msc3575.proxy":{"url":"https://matrix.example.com/"}}`,
+		"support":       `{"contacts":[{"email_address":"admin@example.com","role":"m.role.admin"}]}`,
+		"policy_server": `{"public_keys":{"ed25519":"6yhHGKhCiXTSEN2ksjV7kX_N6rBQZ3Xb-M7LlC6NS-s"}}`,
+		"mautrix":       `{"fi.mau.bridges":[]}`,
+	}
+)
+
+// port is where a server of the test listens.
+func port(t *testing.T, listener net.Listener) string {
+	t.Helper()
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	require.NoError(t, err)
+	return port
 }
