@@ -918,14 +918,18 @@ func jsonProblem(text string) string {
 
 // unknown names the options that do not exist, and the nearest ones that do.
 func (b *builder) unknown(config *Config) {
-	contact := optionNames(reflect.TypeOf(Contact{}))
-	options := optionNames(reflect.TypeOf(*config))
-	for _, name := range contact {
-		options = append(options, "supportContacts[n]."+name)
+	contact := reflect.TypeOf(Contact{})
+	if len(config.Unknown) > 0 {
+		options := optionNames(reflect.TypeOf(*config))
+		for _, name := range optionNames(contact) {
+			options = append(options, "supportContacts[n]."+name)
+		}
+		b.unknownBelow("", "", config.Unknown, options)
 	}
-	b.unknownBelow("", "", config.Unknown, options)
 	for i, c := range config.SupportContacts {
-		b.unknownBelow(fmt.Sprintf("supportContacts[%d].", i), "", c.Unknown, contact)
+		if len(c.Unknown) > 0 {
+			b.unknownBelow(fmt.Sprintf("supportContacts[%d].", i), "", c.Unknown, optionNames(contact))
+		}
 	}
 }
 

@@ -92,6 +92,10 @@ func run(ctx context.Context, rounds, requests, connections int) error {
 		fmt.Fprintf(os.Stderr, "\rround %d of %d", round+1, rounds)
 	}
 	fmt.Fprintln(os.Stderr)
+	startups, err := servers.startups(ctx, min(rounds, 10))
+	if err != nil {
+		return err
+	}
 
 	dir := filepath.Join(tools.Dir(), "bench")
 	results, err := os.Create(filepath.Join(dir, "results.txt"))
@@ -104,6 +108,7 @@ func run(ctx context.Context, rounds, requests, connections int) error {
 	for _, g := range groups {
 		table(out, g)
 	}
+	startupTable(out, startups)
 	return draw(groups, filepath.Join(dir, "results.svg"))
 }
 

@@ -57,6 +57,15 @@ func table(out io.Writer, g group) {
 	}
 }
 
+func startupTable(out io.Writer, startups []*startup) {
+	fmt.Fprintf(out, "\n%-30s %9s %18s %8s\n", "starting Traefik", "ms", "quartiles", "MB")
+	for _, u := range startups {
+		lower, median, upper := quartiles(u.seconds)
+		_, memory, _ := quartiles(u.memory)
+		fmt.Fprintf(out, "%-30s %9.0f %9.0f – %6.0f %8.1f\n", u.name, 1e3*median, 1e3*lower, 1e3*upper, memory)
+	}
+}
+
 // draw writes the groups below each other into an SVG file.
 func draw(groups []group, file string) error {
 	canvas := vgsvg.New(18*vg.Centimeter, 13*vg.Centimeter)

@@ -44,6 +44,7 @@ func (s *servers) groups() []group {
 		{"serving a document", []*route{
 			through("ping@internal", "ping.test", "/ping"),
 			through("wellknown", "wellknown.test", documentPath),
+			through("bare interpreted answer", "answer.test", documentPath),
 			{name: "Caddy respond", address: s.caddyAddr, host: "caddy.test", path: documentPath, pids: []int{s.caddy}},
 			{name: "nginx return", address: s.ngxAddr, host: "nginx.test", path: documentPath, pids: []int{s.nginx}},
 			through("proxied to the homeserver", "plain.test", documentPath),
@@ -53,8 +54,7 @@ func (s *servers) groups() []group {
 
 func (s *servers) stop() {
 	for _, cmd := range s.commands {
-		_ = cmd.Process.Signal(os.Interrupt)
-		_ = cmd.Wait()
+		end(cmd)
 	}
 	if s.behind != nil {
 		_ = s.behind.Close()
@@ -114,6 +114,7 @@ http:
   middlewares:
     headers: {headers: {customRequestHeaders: {X-Bench: "1"}}}
     bare: {plugin: {bare: {}}}
+    answer: {plugin: {bare: {document: '%[3]s'}}}
     wellknown:
       plugin:
         wellknown:
@@ -124,23 +125,87 @@ http:
     plain: {rule: "Host(%[1]splain.test%[1]s)", service: homeserver}
     headers: {rule: "Host(%[1]sheaders.test%[1]s)", service: homeserver, middlewares: [headers]}
     bare: {rule: "Host(%[1]sbare.test%[1]s)", service: homeserver, middlewares: [bare]}
+    answer: {rule: "Host(%[1]sanswer.test%[1]s)", service: homeserver, middlewares: [answer]}
     wellknown: {rule: "Host(%[1]swellknown.test%[1]s)", service: homeserver, middlewares: [wellknown]}
     ping: {rule: "Host(%[1]sping.test%[1]s)", service: ping@internal}
   services:
     homeserver: {loadBalancer: {servers: [{url: "http://%[2]s"}]}}
-`, "`", behind)
+`, "`", behind, document)
 	file := filepath.Join(s.dir, "dynamic.yml")
 	if err := os.WriteFile(file, []byte(dynamic), 0o600); err != nil {
 		return err
 	}
-	s.traefikAddr, s.traefik, err = s.spawn(ctx, "wellknown.test", func(address string) *exec.Cmd {
-		return exec.Command(binary, "--entrypoints.web.address="+address, "--providers.file.filename="+file,
-			"--ping=true", "--ping.manualrouting=true", "--log.level=ERROR",
-			"--global.checknewversion=false", "--global.sendanonymoususage=false",
-			"--experimental.localplugins.wellknown.modulename=github.com/continuwuity/wellknown",
-			"--experimental.localplugins.bare.modulename=example.org/bare")
+	s.traefikAddr, s.traefik, err = s.spawn(ctx, "wellknown.test", documentPath, func(address string) *exec.Cmd {
+		return exec.Command(binary, append(flags(address), "--providers.file.filename="+file,
+			"--ping=true", "--ping.manualrouting=true", withPlugin,
+			"--experimental.localplugins.bare.modulename=example.org/bare")...)
 	})
 	return err
+}
+
+const withPlugin = "--experimental.localplugins.wellknown.modulename=github.com/continuwuity/wellknown"
+
+func flags(address string) []string {
+	return []string{"--entrypoints.web.address=" + address, "--log.level=ERROR",
+		"--global.checknewversion=false", "--global.sendanonymoususage=false"}
+}
+
+// startup is what a Traefik costs before its first request.
+type startup struct {
+	name    string
+	seconds []float64 // until ping answers
+	memory  []float64 // resident, in MB
+}
+
+// startups starts Traefik with and without the plugin, in turns.
+func (s *servers) startups(ctx context.Context, rounds int) ([]*startup, error) {
+	binary, err := tools.Traefik(ctx, os.Stderr)
+	if err != nil {
+		return nil, err
+	}
+	without, with := &startup{name: "without the plugin"}, &startup{name: "with the plugin"}
+	for range rounds {
+		for _, u := range []*startup{without, with} {
+			start := time.Now()
+			_, pid, err := s.spawn(ctx, "localhost", "/ping", func(address string) *exec.Cmd {
+				all := append(flags(address), "--ping=true", "--ping.entrypoint=web")
+				if u == with {
+					all = append(all, withPlugin)
+				}
+				return exec.Command(binary, all...)
+			})
+			if err != nil {
+				return nil, err
+			}
+			u.seconds = append(u.seconds, time.Since(start).Seconds())
+			memory, err := resident(pid)
+			if err != nil {
+				return nil, err
+			}
+			u.memory = append(u.memory, memory)
+			last := len(s.commands) - 1
+			end(s.commands[last])
+			s.commands = s.commands[:last]
+		}
+	}
+	return []*startup{without, with}, nil
+}
+
+// resident is a process's resident memory in MB.
+func resident(pid int) (float64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, after, _ := strings.Cut(string(status), "VmRSS:")
+	kilobytes := 0.0
+	_, err = fmt.Sscan(after, &kilobytes)
+	return kilobytes / 1e3, err
+}
+
+func end(cmd *exec.Cmd) {
+	_ = cmd.Process.Signal(os.Interrupt)
+	_ = cmd.Wait()
 }
 
 func (s *servers) startCaddy(ctx context.Context, _ string) error {
@@ -148,7 +213,7 @@ func (s *servers) startCaddy(ctx context.Context, _ string) error {
 	if err != nil {
 		return err
 	}
-	s.caddyAddr, s.caddy, err = s.spawn(ctx, "caddy.test", func(address string) *exec.Cmd {
+	s.caddyAddr, s.caddy, err = s.spawn(ctx, "caddy.test", documentPath, func(address string) *exec.Cmd {
 		file := filepath.Join(s.dir, "Caddyfile")
 		_ = os.WriteFile(file, []byte(fmt.Sprintf(`{
 	admin off
@@ -157,11 +222,13 @@ func (s *servers) startCaddy(ctx context.Context, _ string) error {
 }
 http://%[2]s {
 	handle %[3]s {
-		header Access-Control-Allow-Origin *
-		header X-Content-Type-Options nosniff
-		header Content-Type application/json
-		header Cache-Control "public, max-age=3600"
-		header Etag "\"c294b7608037721b8b708b216a1f7907\""
+		header {
+			Access-Control-Allow-Origin *
+			X-Content-Type-Options nosniff
+			Content-Type application/json
+			Cache-Control "public, max-age=3600"
+			Etag "\"c294b7608037721b8b708b216a1f7907\""
+		}
 		respond %[4]s
 	}
 }
@@ -176,7 +243,7 @@ func (s *servers) startNginx(ctx context.Context, _ string) error {
 	if err != nil {
 		return fmt.Errorf("nginx is not installed: apt-get install nginx-light (%w)", err)
 	}
-	s.ngxAddr, s.nginx, err = s.spawn(ctx, "nginx.test", func(address string) *exec.Cmd {
+	s.ngxAddr, s.nginx, err = s.spawn(ctx, "nginx.test", documentPath, func(address string) *exec.Cmd {
 		file := filepath.Join(s.dir, "nginx.conf")
 		// One process, no access log: nginx at its best.
 		_ = os.WriteFile(file, []byte(fmt.Sprintf(`
@@ -206,8 +273,8 @@ http {
 	return err
 }
 
-// spawn starts a server on a free port and waits until it answers with the document.
-func (s *servers) spawn(ctx context.Context, host string, command func(address string) *exec.Cmd) (string, int, error) {
+// spawn starts a server on a free port and waits until it answers.
+func (s *servers) spawn(ctx context.Context, host, path string, command func(address string) *exec.Cmd) (string, int, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", 0, err
@@ -222,8 +289,8 @@ func (s *servers) spawn(ctx context.Context, host string, command func(address s
 		return "", 0, err
 	}
 	s.commands = append(s.commands, cmd)
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		response, err := stack.Get(ctx, address, host, documentPath)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		response, err := stack.Get(ctx, address, host, path)
 		if err == nil {
 			_ = response.Body.Close()
 			if response.StatusCode == http.StatusOK {
