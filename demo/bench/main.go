@@ -3,7 +3,7 @@
 //
 //	go -C demo run ./bench
 //
-// It writes results.txt and results.svg beside itself. What runs in process is in process_test.go.
+// It writes results.txt and results.svg beside itself, or where -to says. What runs in process is in process_test.go.
 package main
 
 import (
@@ -29,9 +29,10 @@ func main() {
 	rounds := flag.Int("rounds", 40, "how often each route takes its turn")
 	requests := flag.Int("requests", 4000, "how many requests a turn has")
 	connections := flag.Int("connections", 8, "how many connections send them")
+	to := flag.String("to", filepath.Join(tools.Dir(), "bench"), "the folder for results.txt and results.svg")
 	flag.Parse()
 	ctx, _ := signal.NotifyContext(context.Background(), os.Interrupt)
-	if err := run(ctx, *rounds, *requests, *connections); err != nil {
+	if err := run(ctx, *rounds, *requests, *connections, *to); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -53,7 +54,7 @@ type group struct {
 	routes []*route
 }
 
-func run(ctx context.Context, rounds, requests, connections int) error {
+func run(ctx context.Context, rounds, requests, connections int, dir string) error {
 	servers, err := startServers(ctx)
 	if err != nil {
 		return err
@@ -97,7 +98,6 @@ func run(ctx context.Context, rounds, requests, connections int) error {
 		return err
 	}
 
-	dir := filepath.Join(tools.Dir(), "bench")
 	results, err := os.Create(filepath.Join(dir, "results.txt"))
 	if err != nil {
 		return err

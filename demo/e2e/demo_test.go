@@ -112,9 +112,9 @@ func TestDemoStack(t *testing.T) {
 	t.Run("a wrong label", func(t *testing.T) {
 		p.with(t, label(option+"server=https://"+host)).compose(t, "up", "--detach")
 		p.eventually(t, domain, "/.well-known/matrix/server", http.StatusNotFound)
-		log := p.log(t, "traefik")
-		wrong := regexp.MustCompile(`(?m)^.*ERR error=.*$`).FindString(log)
-		assert.Contains(t, wrong, `server='https://`+host+`': is a URL, but other servers want only host and port; write server=`+host+`:443" entryPointName=web routerName=continuwuity@docker`, log)
+		require.Eventually(t, func() bool {
+			return strings.Contains(p.log(t, "traefik"), ` ERR error="server='https://`+host+`': is a URL, but other servers want only host and port; write server=`+host+`:443" entryPointName=web routerName=continuwuity@docker`)
+		}, 10*time.Second, 100*time.Millisecond)
 
 		p.compose(t, "up", "--detach")
 		p.becomes(t, domain, "/.well-known/matrix/server", `{"m.server":"`+host+`:`+p.port+`"}`)

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -214,13 +215,13 @@ func newProject(t *testing.T, name, file string, environment ...string) *project
 	return p
 }
 
-// with adds a file that overrides the others, or takes the place of the one that with made last.
+// with adds a file that overrides the others. It leaves the project itself as it is.
 func (p *project) with(t *testing.T, override string) *project {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "override.yml")
 	require.NoError(t, os.WriteFile(path, []byte(override), 0o600))
 	other := *p
-	other.files = append(other.files[:len(other.files):len(other.files)], path)
+	other.files = append(slices.Clone(p.files), path)
 	return &other
 }
 

@@ -35,8 +35,7 @@ func CheckNew(t *testing.T, labels []string, handler http.Handler, err error) st
 	if err != nil {
 		for _, line := range strings.Split(err.Error(), "\n") {
 			require.NotContains(t, line, "please report it")
-			require.NotContains(t, line, "%!", "of fmt")
-			require.True(t, strings.Contains(line, ": "), line)
+			require.Contains(t, line, ": ")
 			require.Equal(t, -1, strings.IndexFunc(line, unicode.IsControl), "%q", line)
 		}
 		return err.Error()
@@ -76,14 +75,14 @@ func CheckNew(t *testing.T, labels []string, handler http.Handler, err error) st
 var shapes = map[string]func(map[string]any) error{
 	"server": func(content map[string]any) error { return only(content, "m.server") },
 	"client": func(content map[string]any) error {
-		for key, member := range map[string]string{"m.homeserver": "base_url", "m.identity_server": "base_url", "org.matrix.msc3575.proxy": "url"} {
+		for _, key := range []string{"m.homeserver", "m.identity_server"} { // other keys can be the user's own
 			value, ok := content[key]
 			if !ok && key != "m.homeserver" {
 				continue
 			}
 			object, _ := value.(map[string]any)
-			if url, _ := object[member].(string); key == "m.homeserver" && !strings.HasPrefix(url, "http") || url == "" {
-				return fmt.Errorf("%s has no %s", key, member)
+			if url, _ := object["base_url"].(string); key == "m.homeserver" && !strings.HasPrefix(url, "http") || url == "" {
+				return fmt.Errorf("%s has no base_url", key)
 			}
 		}
 		return nil
