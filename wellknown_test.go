@@ -172,13 +172,12 @@ func set(v reflect.Value, path []string, option, value string) error {
 func FuzzConfiguration(f *testing.F) {
 	cases.SeedConfigurations(f)
 	f.Fuzz(func(t *testing.T, text string) {
-		labels := cases.Labels(text)
-		config, err := decode(labels)
+		config, err := decode(cases.Labels(text))
 		if err != nil {
 			return
 		}
 		handler, err := wellknown.New(context.Background(), cases.Echo, config, "test")
-		cases.CheckNew(t, labels, handler, err)
+		cases.CheckNew(t, config.Documents, handler, err)
 	})
 }
 

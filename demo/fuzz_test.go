@@ -19,8 +19,7 @@ func FuzzConfigurationInterpreted(f *testing.F) {
 	cases.SeedConfigurations(f)
 	builder := interpret(f)
 	f.Fuzz(func(t *testing.T, text string) {
-		options := cases.Labels(text)
-		configuration, ok := parse(options)
+		configuration, ok := parse(cases.Labels(text))
 		if !ok {
 			return
 		}
@@ -33,7 +32,7 @@ func FuzzConfigurationInterpreted(f *testing.F) {
 		}
 		handler, err := constructor(context.Background(), cases.Echo)
 		compiled, compiledErr := wellknown.New(context.Background(), cases.Echo, config, "test")
-		require.Equal(t, cases.CheckNew(t, options, compiled, compiledErr), cases.CheckNew(t, options, handler, err))
+		require.Equal(t, cases.CheckNew(t, config.Documents, compiled, compiledErr), cases.CheckNew(t, config.Documents, handler, err))
 	})
 }
 

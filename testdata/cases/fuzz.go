@@ -30,7 +30,8 @@ func Labels(text string) []string {
 }
 
 // CheckNew holds what New has made of any configuration to what it promises, and returns it as text.
-func CheckNew(t *testing.T, labels []string, handler http.Handler, err error) string {
+// The documents are those that have no options of their own.
+func CheckNew(t *testing.T, documents map[string]any, handler http.Handler, err error) string {
 	t.Helper()
 	if err != nil {
 		for _, line := range strings.Split(err.Error(), "\n") {
@@ -41,12 +42,10 @@ func CheckNew(t *testing.T, labels []string, handler http.Handler, err error) st
 		return err.Error()
 	}
 	names := []string{"server", "client", "support", "policy_server"}
-	for _, label := range labels {
-		option, _, _ := strings.Cut(label, "=")
-		if kind, name, _ := strings.Cut(option, "."); strings.EqualFold(kind, "documents") {
-			names = append(names, name)
-		}
+	for name := range documents {
+		names = append(names, name)
 	}
+	slices.Sort(names)
 	text := ""
 	for _, name := range names {
 		request := httptest.NewRequest(http.MethodGet, "/", nil)
