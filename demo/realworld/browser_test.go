@@ -51,7 +51,7 @@ func TestBrowser(t *testing.T) {
 	behind := port(t, upstream.Listener)
 	traefik := startTraefik(t, []stack.Container{
 		delegated("documents", "Host(`example.com`)", behind, append(everyDocument, "standalone=true")...),
-		container("bare", "Host(`bare.example.com`)", behind),
+		container("bare", "Host(`"+bare+"`)", behind),
 	}, tlsFlags...)
 	page := openPage(t)
 
@@ -93,9 +93,9 @@ func TestBrowser(t *testing.T) {
 	}, page.fetch(t, "https://example.com/.well-known/matrix/other", `{}`))
 
 	// The same without the plugin.
-	traefik.accesses(t, "bare.example.com")
-	assert.Equal(t, refused, page.fetch(t, "https://bare.example.com/.well-known/matrix/server", `{}`))
-	assert.Equal(t, []string{"GET /.well-known/matrix/server 200"}, traefik.accesses(t, "bare.example.com"))
+	traefik.accesses(t, bare)
+	assert.Equal(t, refused, page.fetch(t, "https://"+bare+"/.well-known/matrix/server", `{}`))
+	assert.Equal(t, []string{"GET /.well-known/matrix/server 200"}, traefik.accesses(t, bare))
 }
 
 // page is a page that a browser has opened.

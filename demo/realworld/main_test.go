@@ -42,12 +42,13 @@ _matrix-fed._tcp.matrix.example.org.    SRV   0 0 8443 srv.example.org.
 app.example.edu.                        A     192.0.2.1
 with.example.com.                       A     192.0.2.1
 bare.example.com.                       A     192.0.2.1
+buffered.example.com.                   A     192.0.2.1
 `
 
 // certified are the names and addresses that Traefik has a certificate for.
 var certified = []string{
 	"example.com", "matrix.example.com", "example.org", "matrix.example.org", "example.net", address6,
-	"app.example.edu", "with.example.com", "bare.example.com",
+	"app.example.edu", with, bare, "buffered.example.com",
 }
 
 const (
