@@ -448,7 +448,7 @@ func (b *builder) policyServer(config *Config) map[string]any {
 
 func (b *builder) further(name string, value any) map[string]any {
 	b.checkDocumentName(name)
-	return b.object("documents."+name, value)
+	return b.object("documents."+escape(name), value)
 }
 
 func (b *builder) cacheControl(maxAge int) string {
@@ -519,7 +519,7 @@ func (b *builder) reject(option string, value any, text string) {
 			written = string(encoded)
 		}
 	}
-	b.problem(escape(option) + "=" + quote(written) + ": " + text)
+	b.problem(option + "=" + quote(written) + ": " + text)
 }
 
 func (b *builder) problem(line string) {
@@ -955,7 +955,7 @@ func (b *builder) unknownOption(parent, path string, value any, options []string
 		} else {
 			text += "the options are " + parent + strings.Join(options, ", "+parent)
 		}
-		b.reject(parent+path, v, text)
+		b.reject(parent+escape(path), v, text)
 	}
 }
 

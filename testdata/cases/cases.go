@@ -147,8 +147,8 @@ func baseURL(written, served string) Case {
 }
 
 // refuses is a case with one label and one line of error, which begins with what the label says.
-func refuses(label, line string) Case {
-	return Case{Name: "refuses " + label, Labels: []string{label}, Errors: []string{line}}
+func refuses(label string, lines ...string) Case {
+	return Case{Name: "refuses " + label, Labels: []string{label}, Errors: lines}
 }
 
 // refusesExtra is as refuses, for clientExtra beside a client.
@@ -544,6 +544,9 @@ var All = []Case{
 	refuses("supportContact[0].email=a@example.com", "supportContact[0].email='a@example.com': there is no such option; did you mean supportContacts[n].email?"),
 	refuses("document.mautrix={}", "document.mautrix='{}': there is no such option; did you mean documents.<name>?"),
 	refuses("sev\ner\x01=x", `sev\ner\x01='x': there is no such option; did you mean server?`),
+	refuses("documents.a\x01.b={}",
+		`documents: 'a\x01' can't be the last part of a URL; write a name of letters, digits, - and _, as in documents.mautrix`,
+		`documents.a\x01='{"b":"{}"}': is not text; write the whole JSON object as one string: documents.a\x01='{"org.example.key":"value"}'`),
 	refuses("homeserver=x", "homeserver='x': there is no such option; did you mean server?"),
 	{
 		Name: "refuses an unknown option inside a contact, and one like no other",
