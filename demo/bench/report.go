@@ -68,6 +68,7 @@ func startupTable(out io.Writer, startups []*startup) {
 
 // draw writes the groups below each other into an SVG file.
 func draw(groups []group, file string) error {
+	plot.DefaultFont.Variant = "Sans" // what browsers take instead is as wide
 	canvas := vgsvg.New(18*vg.Centimeter, 13*vg.Centimeter)
 	rows := [][]*plot.Plot{}
 	for _, g := range groups {
@@ -105,7 +106,7 @@ func bars(g group) (*plot.Plot, error) {
 		values = append(values, median)
 		spread.XYs = append(spread.XYs, plotter.XY{X: median, Y: float64(i)})
 		spread.XErrors = append(spread.XErrors, struct{ Low, High float64 }{lower - median, upper - median})
-		names = append(names, fmt.Sprintf("%s  %.1f", r.name, median))
+		names = append(names, fmt.Sprintf("%s  %.1f\u2003", r.name, median))
 	}
 	chart, err := plotter.NewBarChart(values, vg.Points(16))
 	if err != nil {
